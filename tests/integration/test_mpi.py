@@ -327,6 +327,65 @@ def test_fresh_tasks_have_ranks_and_processes_of_their_own(session: Session) -> 
     assert len({int(array[-1]) for array in found}) == 3
 
 
+def test_worlds_of_many_shapes_run_at_once(session: Session, tmp_path: Path) -> None:
+    """Two and two ranks, and three beside one: each waits for the other, so they are there
+    together; and a hundred short ones in random order, each with as many ranks as it asked for."""
+
+    @pilot.mpi(ranks=2)
+    def meet(own: str, other: str) -> tuple[int, int]:
+        from mpi4py import MPI
+
+        tasks.wait_for_file(own, other)
+        world = MPI.COMM_WORLD
+        return world.size, world.allreduce(1)
+
+    for sizes in ((2, 2), (3, 1)):
+        names = [str(tmp_path / f"{sizes[0]}-{number}") for number in range(2)]
+        pair = [
+            session.submit(meet.options(ranks=size), own, other)
+            for size, own, other in zip(sizes, names, reversed(names), strict=True)
+        ]
+        assert pilot.gather(pair, timeout=DEADLINE_S) == [(size, size) for size in sizes]
+    ranks = [1 + number * 7 % 4 for number in range(100)]
+    many = [session.submit(total.options(ranks=count), 1.0) for count in ranks]
+    sizes_seen = [size for _, size, _ in pilot.gather(many, timeout=2 * DEADLINE_S)]
+    assert sizes_seen == ranks
+
+
+@pilot.mpi(ranks=2)
+def leave_behind() -> int:
+    """Leave a receive, a message that nobody receives, and a communicator."""
+    import numpy as np
+    from mpi4py import MPI
+
+    world = MPI.COMM_WORLD
+    other = 1 - world.rank
+    kept = getattr(MPI, "kept_by_a_test", [])
+    MPI.kept_by_a_test = kept  # type: ignore[attr-defined]  # as a module of the user's might
+    buffer = np.zeros(4)
+    kept += [buffer, world.Irecv(buffer, other, tag=4711), world.Dup()]
+    kept.append(world.Isend(np.ones(4), other, tag=4712))
+    return world.size
+
+
+def test_what_a_task_leaves_behind_in_mpi_does_no_harm_to_others_and_never_to_fresh_ones(
+    session: Session,
+) -> None:
+    for _ in range(3):
+        assert session.submit(leave_behind).result(DEADLINE_S) == 2
+        assert session.submit(total, 10.0).result(DEADLINE_S)[:2] == (30.0, 2)
+
+    @pilot.mpi(ranks=2, isolation="fresh")
+    def probe() -> bool:
+        from mpi4py import MPI
+
+        MPI.COMM_WORLD.barrier()
+        return bool(MPI.COMM_WORLD.iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG))
+
+    assert session.submit(leave_behind.options(isolation="fresh")).result(DEADLINE_S) == 2
+    assert session.submit(probe).result(DEADLINE_S) is False
+
+
 # --- failures -------------------------------------------------------------------------------------
 
 
