@@ -193,7 +193,8 @@ def refer(
     SubmissionError
         The future belongs to another site than the one that they are encoded for.
     """
-    if _local.found is None:
+    found = _local.found
+    if found is None:
         raise TypeError(
             "a future can only be pickled as an argument of a task; "
             "to give one to another process, give its task id"
@@ -205,9 +206,9 @@ def refer(
             f"the future of task {task_label(task)} is of {origin.other_than(here)}, and means "
             f"nothing at site {here.site}; give its result() in its place"
         )
-    found = _local.found
-    numbers = tuple(found.setdefault((task, index), len(found)) for index in indices)
-    return (resolve_all, numbers) if whole else (resolve, numbers)
+    if not whole:  # thousands may be in a list
+        return resolve, (found.setdefault((task, indices[0]), len(found)),)
+    return resolve_all, tuple(found.setdefault((task, index), len(found)) for index in indices)
 
 
 @pickled_name

@@ -373,6 +373,9 @@ class Call:
             read_at, after, app = read, self._after, self._app
 
             def leaf(item: Any) -> Any:
+                if type(item) is Future and not item.entry.concurrents:
+                    now = item.entry.current()
+                    return now.default if type(now) is Future else now
                 return item if type(item) in PRIMITIVES else read_at(app, item, after)
 
             made, _ = take_apart(value, parameter.depth, self._is_one, leaf)

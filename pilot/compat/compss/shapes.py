@@ -58,8 +58,9 @@ def _apart(
             {key: shape for key, (_, shape) in pairs.items()},
         )
     items = list(value)
-    if below == 0 or not any(isinstance(item, (dict, *_NESTED)) for item in items):
-        # Most are flat, and large ones are.
+    # Most are flat, and large ones are: so the kinds are looked at, and not each item.
+    kinds = set(map(type, items))
+    if below == 0 or not any(issubclass(kind, (dict, *_NESTED)) for kind in kinds):
         return _like(value, [leaf(item) for item in items]), [0] * len(items)
     parts = [_apart(item, below, is_leaf, leaf) for item in items]
     return _like(value, [made for made, _ in parts]), [shape for _, shape in parts]

@@ -3,6 +3,7 @@
 A program passes if its own `result` script says so. That script stops at the first thing that it
 does not find, and some look for what only COMPSs' runtime writes about itself: such a program is
 `beyond` if that, by its text, is what was not found. All that was looked at before was right then.
+Others look for what Pilot does in another way on purpose, as docs/how-to/from-pycompss.md says.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ LEFT_OUT: Final[Mapping[str, str]] = {
     "0_annotation_concurrent": "needs persistent objects",
     "2_resources_api": "waits for ever for nodes that it asks for: pools grow by themselves",
 }
-#: The words of a `result` script about COMPSs' own runtime, by program.
+#: The words of a `result` script about what only COMPSs has, by program.
 _BEYOND: Final[Mapping[str, str]] = {
     "0_api_barrier": "THE AMOUNT OF BARRIER CALLS IN THE LOG",
+    # Names of versions.
+    "0_keep_rename": "ErrorManager has raised a fatal error",
     "0_is_replicated_inout_shared": "All tasks have not completed",
     "1_cache": "THE SUPPORTED TYPES IN THE CACHE",
     "1_compss_exceptions": "ErrorManager has raised a fatal error",
@@ -85,7 +88,7 @@ def judge(
     told = _TOLD.findall(text)
     last = told[-1].strip() if told else f"its scripts end with {status}"
     if name in _BEYOND and _BEYOND[name] in last:
-        return Verdict("beyond", f"COMPSs' own log: {last}", seconds)
+        return Verdict("beyond", f"only COMPSs has it: {last}", seconds)
     if missing := _MISSING.findall(text):
         return Verdict("waits", _short(missing[-1]), seconds)
     errors = _ERROR.findall(text)
