@@ -1,4 +1,5 @@
-"""The common part of MATMUL and CHOLESKY: Pilot, Dask and NumPy side by side, on the same cores.
+"""The common part of MATMUL and CHOLESKY: Pilot, by its own API and as a program for PyCOMPSs,
+Dask, the same program without Pilot, and NumPy side by side, on the same cores.
 
 Time is that of the loads (`blocked`). Written is what all processes of Pilot's site, or Dask's
 workers, have written to disks meanwhile, and for Pilot also what is in its results directory.
@@ -10,9 +11,10 @@ from __future__ import annotations
 import pilot
 from bench import dense, measure, peer_process, peers
 from bench.contenders import Local
+from bench.layer import plain_program, program_on_pilot
 from bench.loads import warm
 from bench.ours import Pilot
-from bench.stage import Stage, traffic
+from bench.stage import Stage, traffic_and_size
 from bench.systems import BlockSystem
 from pilot.site import Site
 
@@ -33,7 +35,7 @@ class Metered(Pilot):
 
     def traffic(self) -> dict[str, float]:
         """Return what the site's processes have written and read."""
-        return {**traffic(self._site), "kept": MIB * measure.size_mib(self._site.results)}
+        return traffic_and_size(self._site)
 
 
 def measure_algebra(stage: Stage, load: str, what: str) -> None:
@@ -53,6 +55,12 @@ def measure_algebra(stage: Stage, load: str, what: str) -> None:
             system: BlockSystem = Metered(session, site)
             warm(system, stage.workers)
             samples[Pilot.name].append(Local(system).do(load, **arguments))
+        stage.say("a program for PyCOMPSs, on Pilot and by itself")
+        with program_on_pilot(stage) as program:
+            warm(program, stage.workers)
+            samples.setdefault(program.name, []).append(Local(program).do(load, **arguments))
+        alone = plain_program()
+        samples.setdefault(alone.name, []).append(Local(alone).do(load, **arguments))
         if why := peers.why_not("dask"):
             continue
         stage.say("Dask")

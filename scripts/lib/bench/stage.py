@@ -218,6 +218,11 @@ def traffic(site: Site) -> dict[str, float]:
     }
 
 
+def traffic_and_size(site: Site) -> dict[str, float]:
+    """Return what `traffic` does, and the bytes that the results of a site have ``kept``."""
+    return {**traffic(site), "kept": (1 << 20) * measure.size_mib(site.results)}
+
+
 def end_site(site: Site) -> None:
     """End the head of a site and its pilots, in whatever state they are."""
     if find_head(site) is not None:
