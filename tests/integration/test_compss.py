@@ -417,6 +417,42 @@ print("never")
 """
 
 
+#: A program that drops its blocks, and then calls nothing of PyCOMPSs until their files are gone.
+DROPPED = """
+import os, pathlib, time
+import numpy as np
+from pycompss.api.api import compss_barrier, compss_delete_object
+from pycompss.api.task import task
+from pycompss.api.parameter import INOUT
+
+@task(returns=1)
+def make(number):
+    return np.full(1 << 17, float(number))
+
+@task(block=INOUT)
+def change(block):
+    block += 1
+
+def files():
+    return {p for p in (pathlib.Path(os.environ["PILOT_SITE"]) / "results").rglob("*.h5")}
+
+if __name__ == "__main__":
+    before = files()
+    blocks = [make(number) for number in range(5)]
+    arrays = [np.ones(1 << 17) for _ in range(5)]
+    for block in blocks + arrays:
+        change(block)
+    compss_barrier()
+    print(bool(files() - before))
+    compss_delete_object(*arrays)
+    del blocks, block, arrays
+    end = time.monotonic() + 60
+    while files() - before and time.monotonic() < end:
+        time.sleep(0.1)
+    print(len(files() - before))
+"""
+
+
 @pytest.fixture(scope="module")
 def environment(shared_site: SiteUnderTest) -> dict[str, str]:
     return environment_on(shared_site)
@@ -429,8 +465,9 @@ def environment(shared_site: SiteUnderTest) -> dict[str, str]:
         (FILES, FILES_PRINTED),
         (FAILURES, FAILURES_PRINTED),
         (FORKED, FORKED_PRINTED),
+        (DROPPED, "True\n0\n"),
     ],
-    ids=["objects", "files", "failures", "forked"],
+    ids=["objects", "files", "failures", "forked", "dropped"],
 )
 def test_a_program_runs_as_it_is(
     environment: dict[str, str], tmp_path: Path, program: str, printed: str

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 #: Results are released together: so many of them, or what has come in this time.
 _SEVERAL = 64
 _MOMENT_S = 0.05
+#: Where the program calls nothing for so long, what it has dropped meanwhile is released all the
+#: same.
+_SWEEP_S = 0.5
 
 
 class Settings(NamedTuple):
@@ -128,6 +131,8 @@ class Application:
         self.deleted: deque[Any] = deque()
         self._released: list[Any] = []
         self._released_at = 0.0
+        #: Set when nothing is released any more.
+        self._is_stopped = threading.Event()
 
     @property
     def has_turns(self) -> bool:
@@ -172,6 +177,7 @@ class Application:
                     variables={running.NESTED: "1"} if self.settings.is_nested else None,
                     ends_with_client=True,
                 )
+                threading.Thread(target=self._sweep, name="compss-sweep", daemon=True).start()
             return self._session
 
     @property
@@ -236,6 +242,18 @@ class Application:
                 obj.entry.versions.clear()
             else:
                 self.tracker.forget(obj)
+
+    def _sweep(self) -> None:
+        """Release what was let go while the program calls nothing: it may compute for hours."""
+        while not self._is_stopped.wait(_SWEEP_S):
+            with self.lock:
+                if self._is_stopped.is_set() or self._session is None:
+                    return
+                try:
+                    self._forget_deleted()
+                    self._release()
+                except PilotError:
+                    return  # the session has ended: the program hears of that by itself
 
     def _release(self) -> None:
         """Release what was let go: several at once, or what has waited for a moment."""
@@ -464,6 +482,8 @@ class Application:
             is_failed = True
             raise
         finally:
+            with self.lock:
+                self._is_stopped.set()
             if session is not None and session.is_open:
                 if is_failed:
                     session.cancel()

@@ -31,7 +31,7 @@ from pilot.compat.compss.policies import IGNORE
 from pilot.compat.compss.runner import full_body, plain_body, writing_body
 from pilot.compat.compss.shapes import Shape, take_apart
 from pilot.compat.compss.signatures import evaluate, read_returns
-from pilot.compat.compss.stand_ins import for_program, fresh, nowhere, or_default
+from pilot.compat.compss.stand_ins import for_program, fresh, nowhere
 from pilot.compat.compss.tracker import PRIMITIVES, Entry, Tracker
 from pilot.compat.compss.turns import ObjectTurns
 from pilot.compat.compss.values import Future
@@ -104,13 +104,27 @@ def read(app: Host, value: Any, after: list[str]) -> Any:
     else:
         entry = app.tracker.find(value)
     if entry is None:
-        # Of a class that is an argument it is no number.
-        size = getattr(value, "nbytes", 0)
-        if not isinstance(size, int) or size <= _PUT_BYTES:
+        if not _is_large(value):
             return value
         entry = app.tracker.track(value)
-        entry.versions.append(app.put(value))
     after += entry.concurrents
+    return _present(app, entry, value)
+
+
+def _is_large(value: Any) -> bool:
+    """Tell whether an object is an array that is put once, and not sent with each call."""
+    # Of a class that is an argument it is no number.
+    size = getattr(value, "nbytes", 0)
+    return isinstance(size, int) and size > _PUT_BYTES
+
+
+def _present(app: Host, entry: Entry, value: Any) -> Any:
+    """Return the last version of an object.
+
+    The first one of a large array is put: so it can be let go, as what goes with a call cannot.
+    """
+    if not entry.versions and entry.turns is None and _is_large(value):
+        entry.versions.append(app.put(value))
     now = entry.current()
     # A future without any version: what it was to be never came.
     return now.default if type(now) is Future else now
@@ -343,18 +357,18 @@ class Call:
             return self._by_turns(at, entry)
         if direction == CONCURRENT:
             self._concurrents.append(entry)
-            return or_default(entry.current())
+            return _present(self._app, entry, value)
         self._written.append((at, 0))
         self._sinks.append(entry)
         if direction == OUT:
             return fresh(value)
         self._after += entry.concurrents
-        return or_default(entry.current())
+        return _present(self._app, entry, value)
 
     def _by_turns(self, at: int | str, entry: Entry) -> Any:
         turns = entry.turns
         if not isinstance(turns, ObjectTurns):
-            now = or_default(entry.current())
+            now = _present(self._app, entry, entry.own())
             if not hasattr(now, "task_id"):
                 now = self._app.put(now)
                 entry.versions.append(now)
@@ -398,7 +412,7 @@ class Call:
         if direction == OUT:
             return fresh(value)
         self._after += entry.concurrents
-        return or_default(entry.current())
+        return _present(self._app, entry, value)
 
     # --- files
 

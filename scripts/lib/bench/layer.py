@@ -62,7 +62,7 @@ class Layer:
 def program_on_pilot(stage: Stage) -> Iterator[Layer]:
     """Give a program for PyCOMPSs that runs on a fresh site."""
     with stage.site() as site:
-        running.current = application.Application("bench", site)
+        running.current = application.Application("bench", site=site)
         try:
             yield Layer("by tasks of PyCOMPSs", site)
         finally:
