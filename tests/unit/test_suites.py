@@ -58,7 +58,13 @@ def test_a_file_that_is_not_there_is_an_error(
         ("0_files", 3, "", "fail", "its scripts end with 3"),
         ("a", 1, "E: @mpi is not supported on Pilot\nERROR: x", "waits", "E: @mpi is not supp"),
         ("2_dds", 1, "ModuleNotFoundError: No module named 'pycompss.dds'", "waits", "Module"),
-        ("2_time_out", 1, "ERROR: All tasks have not completed.", "beyond", "only COMPSs has it"),
+        (
+            "2_time_out",
+            1,
+            "ERROR: ErrorManager raised and ERROR as",
+            "beyond",
+            "only COMPSs has it",
+        ),
         ("2_time_out", 1, "ERROR: another one", "fail", "ERROR: another one"),
     ],
 )

@@ -155,6 +155,8 @@ def _run_file(program: str) -> None:
     main = ModuleType("__main__")
     main.__file__ = str(path)
     main.__builtins__ = __builtins__  # type: ignore[attr-defined]  # as Python's own has it
+    # COMPSs runs programs among its own names, and some have come to rely on this one.
+    main.sys = sys  # type: ignore[attr-defined]  # of a module that is made here
     sys.modules["__main__"] = main
     code = compile(path.read_bytes(), str(path), "exec")
     exec(code, vars(main))
