@@ -264,6 +264,8 @@ if __name__ == "__main__":
 def test_tasks_of_pycompss_run_in_the_image(
     shared_site: SiteUnderTest, image: Path, tmp_path: Path
 ) -> None:
+    if shutil.which(ENGINES[CHARLIECLOUD]) is None:
+        pytest.skip("Charliecloud is not installed")
     environment = {**environment_on(shared_site), "IMAGE": str(image)}
     told, _ = run_text(environment, tmp_path, OF_PYCOMPSS.replace("MARK", repr(MARK)))
     assert told.splitlines() == [
