@@ -46,6 +46,9 @@ _IDENTITY = (
     "SLURM_NODEID",
     "SLURM_GTIDS",
     "SLURM_TASK_PID",
+    # How the step was bound. An srun takes these for options that it was given.
+    "SLURM_CPU_BIND",
+    "SLURM_MEM_BIND",
 )
 #: Variables of a job begin so: they are its own, and mean nothing elsewhere.
 JOB_VARIABLES = ("SLURM_", "PBS_", "LSB_", "FLUX_", "COBALT_", "OAR_", "SGE_")

@@ -39,6 +39,8 @@ STEP = {
     "SLURM_NODEID": "0",
     "SLURM_GTIDS": "0",
     "SLURM_TASK_PID": "4711",
+    "SLURM_CPU_BIND": "quiet,none",
+    "SLURM_CPU_BIND_TYPE": "none",
     "SLURM_SRUN_COMM_PORT": "40000",
     "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.1",
     "SLURM_PMIX_MAPPING_SERV": "(vector,(0,1,2))",
