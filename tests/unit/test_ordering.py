@@ -76,6 +76,6 @@ def test_functions_that_have_a_parameter_of_the_name() -> None:
 
 def test_a_task_that_is_sent_elsewhere_leaves_its_order_behind() -> None:
     first = task(retries=2)(named).options(after=future_of(1))
-    _, (_, _, given, _) = cast("Any", first.__reduce__())
+    _, (_, _, given, *_) = cast("Any", first.__reduce__())
     assert given == {"retries": 2} and dumps(first)
     assert first.options(after=None).task_options.after == ()
