@@ -37,6 +37,8 @@ ProctrackType=proctrack/{plan.proctrack}
 TaskPlugin=task/none
 MpiDefault=pmix
 ReturnToService=2
+# Of four digits, so that an id is no other number of a test.
+FirstJobId=1001
 
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
