@@ -784,7 +784,7 @@ def test_idle_ranks_do_not_spin(session: Session, shared_site: SiteUnderTest) ->
 def _cpu_ticks(pid: int) -> int:
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # before it was opened, or after
         return 0
     return int(fields[11]) + int(fields[12])
 

@@ -24,7 +24,7 @@ def ended(process):
 def is_there(pid):
     try:
         stat = open(f"/proc/{pid}/stat").read()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # before it was opened, or after
         return False
     return stat[stat.rindex(")") + 2] not in "ZX"
 
