@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -191,7 +192,12 @@ def _start(
             cwd=site.directory,
             start_new_session=True,
         )
-    _started[:] = [*(child for child in _started if child.poll() is None), process]
+    _started.append(process)
+    for child in [*_started]:
+        # Each by itself: another thread may be here, too, for another site.
+        if child is not process and child.poll() is not None:
+            with suppress(ValueError):
+                _started.remove(child)
     silence = silence_of(site)
     while not patience.is_over():
         address = read_address(site.address_file)
