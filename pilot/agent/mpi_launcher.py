@@ -50,7 +50,7 @@ class MpiLauncher:
 
     @property
     def advice(self) -> str:
-        """What to do where the launcher and the MPI library do not know the same way."""
+        """Advice for a launcher and an MPI library that do not know the same way."""
         return self._kind.mpi_advice
 
     def launch(

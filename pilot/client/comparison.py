@@ -17,7 +17,7 @@ log = logging.getLogger("pilot.client")
 
 
 class Comparison:
-    """What is known of the pilots' installation, and which sessions were told."""
+    """The known part of the pilots' installation, and the sessions that were told."""
 
     def __init__(self) -> None:
         #: The Python of the pilots, for people; empty: not known.

@@ -40,7 +40,7 @@ _PAGE = 1000
 
 
 class _Session(Protocol):
-    """What is needed of a session."""
+    """The part of a session that is needed here."""
 
     site: Site
 

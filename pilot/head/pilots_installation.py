@@ -23,7 +23,7 @@ _KEY = "installation"
 
 
 class _Kept(msgspec.Struct, frozen=True):
-    """What is kept of it."""
+    """The part of an installation that is kept."""
 
     setting: str
     installation: Installation

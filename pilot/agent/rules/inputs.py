@@ -25,7 +25,7 @@ from pilot.wire.messages.pilot import AttemptSpec, InputValue
 
 
 class Ended(NamedTuple):
-    """What the end of a task means for others."""
+    """The consequences of the end of a task for others."""
 
     #: Those that now have all inputs.
     ready: list[AttemptSpec]

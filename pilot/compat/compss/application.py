@@ -48,7 +48,7 @@ _SWEEP_S = 0.5
 
 
 class Settings(NamedTuple):
-    """What a launcher was told about a program."""
+    """The words of a launcher about a program."""
 
     #: True: calls of tasks inside of tasks are tasks.
     is_nested: bool = False

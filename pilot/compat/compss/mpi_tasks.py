@@ -40,7 +40,6 @@ class MpiProgram(Layer, frozen=True):
     ranks: Ranks
     runner: str
     kind: ClassVar[TaskKind] = MPI_COMMAND
-
     replaces: ClassVar[bool] = True
 
     @property
@@ -70,7 +69,6 @@ class Mpmd(Layer, frozen=True):
     #: Its directory, and what its exit status means, are those of all.
     place: Program
     kind: ClassVar[TaskKind] = MPI_COMMAND
-
     replaces: ClassVar[bool] = True
 
     def adapt(self, options: dict[str, Any], work_out: WorkOut) -> None:

@@ -1,4 +1,4 @@
-"""What stands for results in the program, and in a task for what it is to make."""
+"""Stand-ins for results in the program, and in a task for what it is to make."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class RunningTask(msgspec.Struct, array_like=True, frozen=True):
 
 
 class BookingInfo(msgspec.Struct, array_like=True, frozen=True):
-    """What a pilot keeps for a task that waits for several cores, or for a whole node."""
+    """The nodes that a pilot keeps for a task that waits for several cores, or for a whole one."""
 
     task: Number
     nodes: tuple[str, ...]

@@ -100,7 +100,7 @@ def site_text(template: str, way: Way, place: Place, nodes: int) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """What was seen of one way."""
+    """The findings about one way."""
 
     way: Way
     #: The name that the library has for itself.

@@ -12,7 +12,7 @@ from typing import IO, NamedTuple
 
 
 class Runs(NamedTuple):
-    """What is to be run, and where."""
+    """The programs to be run, and the place."""
 
     snapshot: Path
     names: Sequence[str]

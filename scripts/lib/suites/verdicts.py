@@ -60,7 +60,7 @@ KINDS: Final = ("pass", "beyond", "waits", "fail")
 
 
 class Verdict(NamedTuple):
-    """What became of a program."""
+    """The verdict on a program."""
 
     #: One of `KINDS`.
     kind: str
